@@ -1,9 +1,11 @@
 """Lines that are broken on purpose: the table of them, and that one which no test sees is told."""
 
+import ast
+import json
 import shutil
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,31 @@ def test_the_tests_of_every_mutant_exist():
     for test in {test for mutant in MUTANTS for test in mutant.tests}:
         path, _, name = test.partition("::")
         assert (f"def {name}(" if name else "def test_") in (ROOT / path).read_text("utf-8"), test
+
+
+def test_no_mutant_has_only_tests_that_are_left_out_as_slow():
+    for tests in {mutant.tests for mutant in MUTANTS if not mutant.slow}:
+        assert any(is_quick(*test.split("::")) for test in tests), (
+            f"{tests}: slow = true is missing"
+        )
+
+
+def is_quick(path: str, name: str = "test_") -> bool:
+    """Whether a test of the file, of this name if there is one, is not marked slow."""
+    return any(not slow for test, slow in slow_tests(path).items() if test.startswith(name))
+
+
+@cache
+def slow_tests(path: str) -> dict[str, bool]:
+    """The functions of a file, and whether each is marked slow."""
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    whole = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
+    return {
+        node.name: any("mark.slow" in mark for mark in map(ast.unparse, node.decorator_list))
+        or any(line.startswith("pytestmark = pytest.mark.slow") for line in whole)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
 
 
 CODE = """def larger(a: int, b: int) -> int:
@@ -84,6 +111,12 @@ def test_a_mutant_that_no_test_sees_is_alive_and_fails_the_campaign(tmp_path: Pa
     assert "killed: experiments/made_up.py: a > b → a >= b - 1" in said
     assert "alive: experiments/made_up.py: a < b → a > b" in said
     assert (tmp_path / "checkout" / "experiments" / "made_up.py").read_text() == CODE
+    verdicts = json.loads((tmp_path / "out.json").read_text()).values()
+    assert {found["mutant"]: found["verdict"] for found in verdicts} == {
+        "experiments/made_up.py: a > b → a >= b - 1": "killed",
+        "experiments/made_up.py: a < b → a > b": "alive",
+    }
+    assert "2 judged at no commit" in said
     # What is known is not run again, until a test has changed.
     code, said = campaign(tmp_path, SEEN, UNSEEN)
     assert code == 1

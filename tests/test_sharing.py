@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from einops import einsum, reduce
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
@@ -328,6 +329,23 @@ def test_the_excess_of_two_languages_is_the_mean_covariance():
     excess = profile_of(fires).excess().value[0]
     expected = torch.tensor([1, -2, 0, 1]) * covariance
     torch.testing.assert_close(excess, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_error_of_the_baseline_is_what_weighting_one_prompt_more_changes():
+    fires = some_fires(18, (6, 3, 2, 10), rate=torch.rand(10)).double()
+
+    def baseline(weight: Float64[Tensor, " prompt"]) -> Float64[Tensor, "layer category"]:
+        axes = "prompt, prompt language layer neuron -> language layer neuron"
+        rate = einsum(weight / weight.sum(), fires, axes)
+        return reduce(chance_of_categories(rate), "category layer neuron -> layer category", "mean")
+
+    expected = profile_of(fires.bool()).expected
+    step, even = 1e-6, torch.ones(6).double()
+    for prompt, more in enumerate(torch.eye(6).double() * step):
+        slope = (baseline(even + more) - baseline(even - more)) / (2 * step)
+        slow = baseline(even) + 6 * slope
+        torch.testing.assert_close(expected[prompt], slow, rtol=0, atol=1e-8)
+    assert (expected.std(dim=0) > 0.01).all()  # so that there is an error to measure
 
 
 def together(seed: int, n_prompts: int) -> Bool[Tensor, "prompt language layer neuron"]:

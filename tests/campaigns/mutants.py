@@ -4,7 +4,8 @@
     python -m tests.campaigns.mutants --only claims    # files with this in their path
 
 Reads   tests/campaigns/mutants.toml: for each file some of its text, that text changed, and tests
-Writes  results/mutants.json: the verdict on every mutant, so that the same command resumes
+Writes  results/mutants.json: the verdict on every mutant and the commit that it was reached at,
+        after each one, so that the same command goes on where it was stopped
 
 A mutant is a copy of this checkout with one change. Killed: one of its tests fails, or does not
 end. Alive: all pass, so nobody would notice that error. The exit code is 1 if a mutant is alive, if
@@ -20,11 +21,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -113,7 +116,7 @@ def key_of(mutant: Mutant, root: Path) -> str:
     """Hash of everything that a verdict depends on, other code than the file's apart."""
     paths = [mutant.file, *(test.partition("::")[0] for test in mutant.tests)]
     texts = [(root / path).read_text(encoding="utf-8") for path in paths if path]
-    parts = [mutant.file, mutant.before, mutant.after, *mutant.tests, *texts]
+    parts = [mutant.file, mutant.before, mutant.after, mutant.slow, *mutant.tests, *texts]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -162,9 +165,15 @@ def restore(mutant: Mutant, copy: Path) -> None:
         original.with_suffix(".kept").replace(original)
 
 
-def run_all(mutants: Sequence[Mutant], copies: Sequence[Path]) -> Iterator[tuple[Mutant, str]]:
-    """Every mutant with its verdict, as many at a time as there are copies."""
-    waiting, free, running = list(mutants[::-1]), list(copies), dict[int, tuple[Mutant, Path]]()
+def run_all(
+    groups: Mapping[Mutant, Sequence[Mutant]], copies: Sequence[Path]
+) -> Iterator[tuple[Mutant, str]]:
+    """Every mutant with its verdict, as many at a time as there are copies.
+
+    Groups are by the unchanged checkout with their tests. It goes first: where those tests fail,
+    the group is not run.
+    """
+    waiting, free, running = list(groups)[::-1], list(copies), dict[int, tuple[Mutant, Path]]()
     while waiting or running:
         while waiting and free:
             mutant, copy = waiting.pop(), free.pop()
@@ -172,32 +181,58 @@ def run_all(mutants: Sequence[Mutant], copies: Sequence[Path]) -> Iterator[tuple
         child, status = os.wait()
         mutant, copy = running.pop(child)
         restore(mutant, copy)
-        if status and not mutant.file:
+        free.append(copy)
+        if mutant.file:
+            yield mutant, KILLED if status else ALIVE
+        elif status:
             log = (copy / "log").read_text(encoding="utf-8", errors="replace")
             print(f"{mutant}\n{log[-3000:]}", flush=True)
-        free.append(copy)
-        yield mutant, KILLED if status else ALIVE
+        else:
+            waiting += groups[mutant][::-1]
 
 
 # ---------------------------------------------------------------- the campaign
 
 
-def campaign(config: Config, mutants: Sequence[Mutant], folder: Path) -> dict[Mutant, str]:
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant."""
+
+    mutant: str
+    """The change, on one line."""
+
+    verdict: str
+    """`KILLED` or `ALIVE`."""
+
+    commit: str
+    """Of the checkout, with "-dirty" if it had changes; empty outside a repository."""
+
+
+def campaign(config: Config, mutants: Sequence[Mutant], folder: Path) -> dict[Mutant, Verdict]:
     """The verdict on each mutant whose tests pass without it; known ones are not run again."""
-    known = json.loads(config.out.read_text()) if config.out.is_file() else {}
+    stored = json.loads(config.out.read_text()) if config.out.is_file() else {}
+    known = {key: Verdict(**fields) for key, fields in stored.items()}
     keys = {mutant: key_of(mutant, config.root) for mutant in mutants}
     new = [mutant for mutant in mutants if keys[mutant] not in known]
     copies = [folder / str(number) for number in range(min(config.processes, len(new)))]
     for copy in copies:
         shutil.copytree(config.root, copy, ignore=partial(left_out, config.root), symlinks=True)
-    unchanged = {mutant: Mutant(mutant.tests, mutant.slow) for mutant in new}
-    first = list(dict.fromkeys(unchanged.values()))
-    green = {without for without, verdict in run_all(first, copies) if verdict == ALIVE}
-    for mutant, verdict in run_all([m for m in new if unchanged[m] in green], copies):
+    groups: dict[Mutant, list[Mutant]] = {}
+    for mutant in new:
+        groups.setdefault(Mutant(mutant.tests, mutant.slow), []).append(mutant)
+    commit = commit_of(config.root)
+    for mutant, verdict in run_all(groups, copies):
         print(f"{verdict}: {mutant}", flush=True)
-        known[keys[mutant]] = verdict
+        known[keys[mutant]] = Verdict(str(mutant), verdict, commit)
         write(config.out, known)
     return {mutant: known[key] for mutant, key in keys.items() if key in known}
+
+
+def commit_of(root: Path) -> str:
+    """As `Verdict.commit` says. Not by interp, which a run must import from its own copy."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def left_out(root: Path, folder: str, names: Sequence[str]) -> list[str]:
@@ -206,15 +241,16 @@ def left_out(root: Path, folder: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name[0] == "." or (at_root and name in LEFT_OUT)]
 
 
-def write(path: Path, verdicts: dict[str, str]) -> None:
+def write(path: Path, verdicts: Mapping[str, Verdict]) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(verdicts, indent=1) + "\n", encoding="utf-8")
+    fields = {key: asdict(verdict) for key, verdict in verdicts.items()}
+    part.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 
 
-def report(mutants: Sequence[Mutant], verdicts: Mapping[Mutant, str]) -> bool:
+def report(mutants: Sequence[Mutant], verdicts: Mapping[Mutant, Verdict]) -> bool:
     """Print what became of the mutants; whether all is as the table says."""
     groups: dict[str, list[Mutant]] = {
         "killed": [],
@@ -228,11 +264,13 @@ def report(mutants: Sequence[Mutant], verdicts: Mapping[Mutant, str]) -> bool:
         verdict = verdicts.get(mutant)
         if verdict is None:
             not_run.append(mutant)
-        elif verdict == ALIVE:
+        elif verdict.verdict == ALIVE:
             (excused if mutant.reason else alive).append(mutant)
         else:
             (seen if mutant.reason else killed).append(mutant)
     print(f"\n{len(mutants)} mutants")
+    for commit, n in Counter(verdict.commit for verdict in verdicts.values()).items():
+        print(f"{n} judged at {commit or 'no commit'}")
     for title, some in groups.items():
         print(f"{len(some)} {title}")
         for mutant in some if some is not killed else ():
