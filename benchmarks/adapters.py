@@ -1,6 +1,6 @@
 """What does an edit cost as a LoRA adapter? PEFT, merged and baked beside our hooks.
 
-    python -m benchmarks.adapters         # minutes: not measured
+    python -m benchmarks.adapters         # four minutes on 2 cores
     python -m benchmarks.adapters bench   # fewer rounds
     python -m benchmarks.adapters --device cuda
 
