@@ -8,6 +8,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -667,6 +668,16 @@ def test_intervals_are_of_the_difference_and_hold_the_truth():
         widths.append(increase.high - increase.low)
     assert 0.93 < torch.stack(held).double().mean() < 0.97
     assert torch.stack(widths).mean() < 0.05  # the losses themselves vary by 1 nat
+
+
+def test_neurons_that_fire_alike_are_compared_with_nothing_off_and_subtracted():
+    increase = torch.tensor([[0.5, 0.1], [0.2, 0.6]]).double()
+    made = made_matrix(increase)
+    alike = made.losses.nats[:, :1] + 1000 * torch.tensor([[0.1, 0.3], [0.0, 0.2]])
+    found = replace(made, rate_matched=alike)
+    expected = torch.tensor([[0.1, 0.3], [0.0, 0.2]]).double()
+    torch.testing.assert_close(found.rate_control.value, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.rate_excess.value, increase - expected, atol=1e-6, rtol=0)
 
 
 def test_shards_weigh_by_their_tokens():

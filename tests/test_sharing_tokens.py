@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from einops import rearrange
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from interp.prompts.ending import Ending
 from interp.results.words import FiresBy
 from interp.scores.sharing import Sharing, sharing_categories
 from interp.scores.sharing_profile import sharing_profile
-from interp.scores.token_sharing import kept_over_tokens, sharing_over_tokens
+from interp.scores.token_sharing import TokenSharing, kept_over_tokens, sharing_over_tokens
 from interp.text.distances import listed_distances, read_distances
 from interp.text.languages import LANGUAGES
 from interp.text.reading import prompt_rows, read_corpora
@@ -204,6 +205,26 @@ def test_what_a_pass_finds_is_what_single_prompts_give(source, models):
     total = found.kept[:, 0, 3].sum() / found.count[:, 0, 3].sum()
     assert row["keeps"] == pytest.approx(total.item())
     assert row["low"] <= row["keeps"] <= row["high"]
+
+
+def test_the_share_that_keeps_a_category_is_a_ratio_of_means_and_so_is_its_interval():
+    """Of eight neurons of one prompt four keep it, of two of another both: six of ten."""
+    prompts = torch.tensor([8, 2])
+    count = torch.stack([prompts, 10 - prompts], dim=-1)
+    kept = torch.stack([torch.tensor([4.0, 2.0]), (10 - prompts).double()], dim=-1).double()
+    found = TokenSharing(
+        count=rearrange(count, "prompt category -> prompt 1 category"),
+        kept=rearrange(kept, "prompt category -> prompt 1 category"),
+        drawn=rearrange(kept, "prompt category -> prompt 1 category"),
+        never=torch.zeros(2, 1, 1, dtype=torch.int64),
+        clusters=torch.arange(2),
+        prompts=("a", "b"),
+        languages=("en",),
+        d_mlp=10,
+    ).keeps()
+    assert found.value.tolist() == [[pytest.approx(0.6), pytest.approx(1.0)]]
+    # To first order: 0.6 + (4 - 0.6 · 8) / 5 = 0.44 and 0.6 + (2 - 0.6 · 2) / 5 = 0.76.
+    assert found.standard_error.tolist() == [[pytest.approx(0.16), pytest.approx(0.0)]]
 
 
 def test_neurons_that_fire_by_the_token_keep_less_than_those_that_fire_by_the_prompt(models):

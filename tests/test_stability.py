@@ -159,6 +159,18 @@ def test_halves_agree_less_than_all_but_one_shard_and_more_than_chance():
     assert torch.equal(once.low, once.high)
 
 
+def test_the_interval_over_shards_leaves_out_as_much_as_its_level_says():
+    """Of six shards, 60 % lie from the second smallest to the second largest."""
+    stats = some_stats()
+    parts = [jaccard_between(select(stats), select(stats.without(shard))) for shard in range(6)]
+    ordered = torch.stack(parts).sort(dim=0).values
+    found = across_shards(stats, select, level=0.6)
+    torch.testing.assert_close(found.low[0], ordered[1])
+    torch.testing.assert_close(found.high[0], ordered[4])
+    assert (found.low > ordered[0]).any()
+    assert (found.high < ordered[5]).any()
+
+
 def test_the_seed_decides_the_halves():
     stats = some_stats()
     first, again, other = (across_halves(stats, select, seeded(seed)) for seed in (0, 0, 1))

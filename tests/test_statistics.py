@@ -236,6 +236,21 @@ def test_sizes_of_effects_are_summed_token_by_token(exact, few):
     assert effects.absolute[0, 1, 3].item() == pytest.approx(expected, rel=5e-3, abs=5e-4)
 
 
+def test_the_loss_of_a_token_that_does_not_count_is_left_out(exact, few):
+    """Nothing before a last token depends on it, but its loss depends on all before it."""
+    ids = few.rows[LANGUAGES[0]].ids[:1, :8].long()
+    found = []
+    for length in (8, 7):
+        keep = exact.text_mask(ids[:, :length])
+        keep[:, 7:] = False
+        batch = Batch((0,), ids[:, :length], keep, torch.tensor([length]), ("row",), False)
+        counter = LossEffectsCounter(exact)
+        count_loss_effects(exact, batch, [counter])
+        found.append(counter.tensors()["loss_effects.total"])
+    assert torch.allclose(*found, atol=1e-6)
+    assert found[0].abs().max() > 1e-3
+
+
 def test_effects_of_many_rows_are_those_of_few_at_a_time(exact, few, monkeypatch):
     keep = Keep(loss_effects=True)
     whole = collect(exact, few, keep=keep, progress=False).loss_effects
