@@ -95,7 +95,10 @@ PRESETS = {
         },
     ),
     "gemma": gemma.preset(
-        learned="sw", recipe=Recipe(steps=100, rows=4, rows_at_once=2), rates=(1e-5, 1e-4, 1e-3)
+        learned="sw",
+        recipe=Recipe(steps=50, rows=4, rows_at_once=2),
+        rates=(5e-5, 3e-4, 2e-3),
+        seeds=3,
     ),
 }
 

@@ -1,6 +1,6 @@
 """Would a test see it? Breaks one line after another and runs the tests that must go red.
 
-    python -m tests.campaigns.mutants                  # all of mutants.toml: hours, not timed
+    python -m tests.campaigns.mutants                  # all of mutants.toml: about an hour
     python -m tests.campaigns.mutants --only claims    # files with this in their path
 
 Reads   tests/campaigns/mutants.toml: for each file some of its text, that text changed, and tests
