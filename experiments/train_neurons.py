@@ -12,7 +12,7 @@ A language's neurons are those of LAPE, with the learned language among the othe
 as many random neurons per layer, all weights, and a LoRA with as many weights. Every way has the
 learning rate that gains most with the first seed, on the first half of the held-out text; numbers
 are of the other half. A killed run goes on with the next training, and processes that are given
-the same folder share the trainings.
+the same folder share the seeds.
 """
 
 import tempfile

@@ -1,6 +1,8 @@
 """Only the rows and columns of chosen units move, as under a mask, and a run can be resumed."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,22 @@ def test_optimizer_memory_grows_with_the_units(llama):
     width = llama.d_model
     assert numbers(one) == 2 * 3 * width
     assert numbers(units) == 2 * 3 * width * int(units.sum())
+
+
+def test_what_was_trained_is_freed_and_until_then_is_a_model_like_any_other(llama):
+    weights, text = Weights(llama), some_text(llama)
+    movables = movables_of(weights, {"post": some_units(llama)})
+    trained = weights.runnable()
+    loop = TrainingLoop(trained, movables, text, SHORT)
+    loop.advance()
+    seen = [weakref.ref(each) for each in (loop, trained)]
+    del loop
+    gc.collect()
+    trained(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    assert trained.get_parameter(movables[0].name).grad is not None
+    del trained
+    gc.collect()
+    assert [each() for each in seen] == [None, None]
 
 
 def same(a: TrainedUnits, b: TrainedUnits) -> bool:

@@ -1,6 +1,7 @@
 """A plain training loop over some rows and columns of a model's matrices."""
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -118,13 +119,21 @@ class TrainingLoop:
             movable.write(self._stored(movable), self._masters[movable.key].detach())
 
     def _keeper(self, name: str) -> Callable[[Tensor], None]:
-        """As a hook: keep the chosen part of a matrix's gradient, and drop the rest."""
+        """As a hook: keep the chosen part of a matrix's gradient, and drop the rest.
+
+        What a hook refers to is never freed if it refers to the hook's parameter, as this loop
+        does: so it refers to the loop weakly.
+        """
         own = [movable for movable in self._movables if movable.name == name]
+        this = weakref.ref(self)
 
         def keep(parameter: Tensor) -> None:
+            loop = this()
+            if loop is None:  # trained, and now a model like any other
+                return
             assert parameter.grad is not None
             for movable in own:
-                master, part = self._masters[movable.key], movable.read(parameter.grad).float()
+                master, part = loop._masters[movable.key], movable.read(parameter.grad).float()
                 master.grad = part if master.grad is None else master.grad + part
             parameter.grad = None
 
