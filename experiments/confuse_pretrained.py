@@ -3,6 +3,7 @@
     python -m experiments.confuse_pretrained tiny      # minutes on one core
     python -m experiments.confuse_pretrained short     # Babel, one model of one strength
     python -m experiments.confuse_pretrained babel     # hours: 20 models of three strengths
+    python -m experiments.confuse_pretrained babel --seeds 5    # the first five of them
     python -m experiments.confuse_pretrained gemma     # Gemma 3 270M, by `make real`: 40 minutes
 
 Reads   experiments/planting.toml, which says what is planted, and was committed before any method
@@ -117,6 +118,9 @@ class Config:
     planting: str = "pretrained-babel"
     """Name of the planting in planting.toml."""
 
+    seeds: int | None = None
+    """The first so many of the planting's seeds. None: all; models that exist are not made again."""
+
     out: Path = Path()
     """Folder for the results."""
 
@@ -139,9 +143,10 @@ def main(config: Config, record: Record) -> None:
     planting = read_planting(config.planting)
     model = record.open(Study(model=planting.model))
     host = Host(model, planting, *parallel_sentences(planting.languages))
-    seeds, (first, *_) = range(planting.seeds), planting.effects
+    seeds, (first, *_) = range(planting.seeds)[: config.seeds], planting.effects
+    of_a_model = {name: value for name, value in asdict(planting).items() if name != "seeds"}
     record.begin_pieces(
-        asdict(planting)
+        of_a_model
         | {"model": model.identity, "text": host.text.fingerprint, "methods": list(COMPARED)}
     )
     without = cache(partial(silent, host))

@@ -320,12 +320,12 @@ def test_the_models_own_neurons_are_in_no_share():
     assert row["busy"] == 0.5
 
 
-def run_tiny(host: Host, out: Path) -> None:
-    """The preset `tiny` with a second seed."""
+def run_tiny(host: Host, out: Path, seeds: int | None = None) -> None:
+    """The preset `tiny` with a second seed, or the first alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject, "Host", lambda *_: host)
         patch.setattr(subject, "read_planting", lambda _: replace(TINY, seeds=2))
-        config = replace(subject.experiment.presets["tiny"][1], out=out)
+        config = replace(subject.experiment.presets["tiny"][1], out=out, seeds=seeds)
         subject.main(config, Record(out))
 
 
@@ -358,6 +358,25 @@ def test_a_killed_run_loses_one_model_and_changes_no_digit(
     monkeypatch.setattr(host, "plant", noted)
     run_tiny(host, tmp_path)
     assert made == [(1, len(EVERY_DECOY)), (0, 0), (1, 0)]
+    for path in tables.glob("*.csv"):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_more_seeds_go_on_from_fewer(
+    host: Host, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plant, made = host.plant, []
+
+    def noted(effect: float, seed: int, decoys: Collection[str]) -> Planted:
+        made.append((seed, len(decoys)))
+        return plant(effect, seed, decoys)
+
+    run_tiny(host, tmp_path, seeds=1)
+    assert set(read_table(tmp_path / "planting.csv")["seed"]) == {0}
+    monkeypatch.setattr(host, "plant", noted)
+    run_tiny(host, tmp_path)
+    assert made == [(1, len(EVERY_DECOY)), (1, 0)]
     for path in tables.glob("*.csv"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
