@@ -119,7 +119,7 @@ class Config:
     """Name of the planting in planting.toml."""
 
     seeds: int | None = None
-    """The first so many of the planting's seeds. None: all; models that exist are not made again."""
+    """The first so many of the planting's. None: all; models that exist are not made again."""
 
     out: Path = Path()
     """Folder for the results."""
