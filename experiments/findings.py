@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 import pandas as pd
+import torch
 
 from benchmarks.markdown import table, unique, with_blocks
 from experiments import method_page
@@ -25,6 +26,7 @@ from experiments.edit_knowledge import DIRECTIONS
 from experiments.explain_language import ALL, AS_IT_IS, BOTH, IN_LATIN
 from experiments.lens_by_language import middle
 from interp.inference.claims import Claim, Verdict
+from interp.inference.intervals import mean_over_examples
 from interp.plots.files import read_table
 from interp.plots.style import Table
 from interp.results import artifacts
@@ -57,6 +59,7 @@ KEPT = (
     *(f"edit_knowledge/{way}/{what}" for way in DIRECTIONS for what in ("told", "off")),
     "patch_across_languages/table",
     *(f"map_shared_neurons/{task}/off" for task in TASKS),
+    "train_neurons/ways",
 )
 """Tables of studies that the page is made from."""
 
@@ -341,6 +344,23 @@ def by_edit(scores: Table) -> str:
     return table(["the prompt names", "edit", *languages, "mean"], lines)
 
 
+# ---------------------------------------------------------------- training
+
+
+def by_training(ways: Table) -> str:
+    """A table: what each way of training gains and forgets, with intervals over seeds."""
+    lines = []
+    for way, rows in ways.groupby("way", sort=False):
+        cells = []
+        for name in ("gain", "forgetting"):
+            mean = mean_over_examples(torch.tensor(rows[name].tolist(), dtype=torch.float64))
+            value, low, high = (end.item() for end in (mean.value, mean.low, mean.high))
+            cells.append(f"{value:.2f} ({low:.2f} to {high:.2f})")
+        lines.append([f"{way}", f"{rows['rate'].iloc[0]:g}", *cells])
+    header = ["trained", "learning rate", "fall of the language's loss"]
+    return table([*header, "rise of the other six"], lines)
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -396,6 +416,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
             {name: tables[f"map_shared_neurons/{task}/off"] for task, name in TASKS.items()}
         ),
         "by part": by_part(tables["patch_across_languages/table"]),
+        "by training": by_training(tables["train_neurons/ways"]),
         "verdicts": verdicts(kept(measured.parent)["gemma"]),
     }
 

@@ -353,7 +353,7 @@ def main(config: Config, record: Record) -> None:
     model = record.open(config.study)
     losses, ways = tables(Trainings(config, model).all(), config.learned)
     record.tables({"losses": losses, "ways": ways}, float_format="%.5g")
-    print(ways.to_string(index=False, float_format="%.4f"))
+    print(ways.to_string(index=False, float_format="%.4g"))
     record.judge("train_neurons", measures(ways, label_name(config.learned)))
 
 

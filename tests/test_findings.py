@@ -164,6 +164,14 @@ def test_a_reading_has_its_means_over_languages():
     assert line == "| usual | 7 to 9 | 4.50 | 0.75 | 1.50 | 0.75 |"
 
 
+def test_a_way_of_training_has_its_mean_over_seeds_and_the_interval_of_t():
+    """Of three values a half apart: 4.303 standard errors, those of t with two degrees."""
+    rows = [("neurons", 0.002, gain, 0.0) for gain in (0.5, 1.0, 1.5)]
+    columns = ["way", "rate", "gain", "forgetting"]
+    *_, line = findings.by_training(pd.DataFrame(rows, columns=columns)).splitlines()
+    assert line == "| neurons | 0.002 | 1.00 (-0.24 to 2.24) | 0.00 (0.00 to 0.00) |"
+
+
 def test_a_language_keeps_a_share_of_its_neurons_in_both_scripts():
     kept = [("ru", "script", 40, 0.25, 0.02), ("ru", "word order", 40, 0.9, 0.1)]
     kept += [("zh", "script", 30, 0.0, 0.01)]
