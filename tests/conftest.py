@@ -58,6 +58,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def seed_of_module() -> None:
+    """Before models and text that a module's tests share; see `seed`."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def seed(seed_of_module: None) -> None:
+    """A test that draws without a generator of its own draws the same in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
